@@ -1,6 +1,6 @@
 """Measure sandfleet beside bare `runsc run`, stock Celery and other sandboxes, all in one run.
 
-Run it by `make bench` (ARGS="--quick" for some minutes instead of 25). Machines are noisy: quote
+Run it by `make bench` (25 minutes; fewer rounds by ARGS="--quick"). Machines are noisy: quote
 the ratios, not the milliseconds. At its end it stops and removes everything that it started.
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="some minutes instead of 25: few rounds, short queues")
+    parser.add_argument("--quick", action="store_true", help="few rounds, short queues")
     parser.add_argument("--only", help=f"some parts only, with commas between: {','.join(PARTS)}")
     parser.add_argument(
         "--add", action="store_true", help="with --only: keep the other parts of the last run, of the same code and day"

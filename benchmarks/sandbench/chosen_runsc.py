@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def put_runsc_first() -> None:
     named = os.environ.get(VARIABLE)
     if named is None:
         return
-    path = Path(named).absolute()
-    if path.name != "runsc" or not path.is_file() or not os.access(path, os.X_OK):
+    found = shutil.which(named)
+    if found is None or Path(found).name != "runsc":
         sys.exit(f"{VARIABLE}={named}: no executable file with the name runsc; a benchmark finds it by PATH")
-    os.environ["PATH"] = f"{path.parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["PATH"] = f"{Path(found).absolute().parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""The rounds and jobs of a run: on two cores, about 25 minutes for all, some for the quick run."""
+"""The rounds and jobs of a run: on two cores, about 25 minutes for all parts of the full run."""
 
 from __future__ import annotations
 

@@ -30,10 +30,12 @@ LATENCY_GOALS = ((TRUE.name, 25.0, 4.0, 107.0), (BARE_PYTHON.name, 50.0, 2.66, 1
 PREPARED_GOALS = {TRUE.name: 14.0, PRINT.name: 20.0, DATA.name: 30.0}
 """Program, and milliseconds from submit to outcome on an idle machine."""
 LEAST_DATA_RATIO = 20.0
-OLD_RELEASE, LEAST_TRUE_RATIO_OLD, LEAST_TRUE_RATIO = "20240729", 1.4, 1.35
-"""Of the warm way's rate of `true` to bare runsc's: a boot costs the release of 2024 more."""
-LEAST_PYTHON_RATIO_OLD, LEAST_PYTHON_RATIO = 1.4, 1.23
-"""The same of `python3 -c pass`; for newer releases of runsc no loss against e5bcdee is the goal."""
+OLD_RELEASE = "20240729"
+LEAST_RATIOS = {TRUE.name: (1.4, 1.35), PYTHON.name: (1.4, 1.23)}
+"""Least ratio of the warm way's rate to bare runsc's, on the release of 2024 and on newer ones.
+
+A boot costs the release of 2024 more. The last ratio is that of release e5bcdee.
+"""
 NO_LOSS_PROGRAMS = (PYTHON.name, DATA.name)
 MOST_OUTSIDE_MS = 2.5
 NO_LOSS = 0.95
@@ -132,9 +134,8 @@ def _latency(figures: Figures) -> Iterator[Goal]:
 
 
 def _throughput(figures: Figures) -> Iterator[Goal]:
-    is_old = OLD_RELEASE in figures.machine.runsc
-    least_python = LEAST_PYTHON_RATIO_OLD if is_old else LEAST_PYTHON_RATIO
-    for program, least in ((TRUE.name, _find_least_ratio(figures.machine.runsc)), (PYTHON.name, least_python)):
+    for program in LEAST_RATIOS:
+        least = _find_least_ratio(program, figures.machine.runsc)
         rates = [item for item in figures.throughput if item.program == program]
         busy = figures.find_throughput(program, 2 * figures.machine.cores) or (rates[-1] if rates else None)
         if busy is None:
@@ -147,8 +148,9 @@ def _throughput(figures: Figures) -> Iterator[Goal]:
         yield Goal(what, f"{bare:.1f}/s, bare runsc", found, f"{least:g}x", ratio / least, LESS_BOOT)
 
 
-def _find_least_ratio(release: str) -> float:
-    return LEAST_TRUE_RATIO_OLD if OLD_RELEASE in release else LEAST_TRUE_RATIO
+def _find_least_ratio(program: str, release: str) -> float:
+    old, new = LEAST_RATIOS[program]
+    return old if OLD_RELEASE in release else new
 
 
 def _overhead(figures: Figures) -> Iterator[Goal]:
@@ -235,7 +237,7 @@ def _prepared(figures: Figures) -> Iterator[Goal]:
 
 
 def _saturated_by_release(item: PreparedStarts) -> Iterator[Goal]:
-    least, bare = _find_least_ratio(item.release), statistics.median(item.per_second[BARE])
+    least, bare = _find_least_ratio(item.program, item.release), statistics.median(item.per_second[BARE])
     ours, ratio = statistics.median(item.per_second[WARM]), median_ratio(item.per_second[WARM], item.per_second[BARE])
     what = f"`{item.program}`, jobs/s, {item.at_once} at once, against bare runsc (runsc {item.release})"
     yield Goal(
