@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,20 +200,21 @@ def _submit(line: SubmitLine, source: Source, common: Common, how: SubmitOptions
     from sandfleet.cli.ways.stages import Stages
 
     local, stages = LocalFiles(), Stages(is_quiet=line.is_quiet)
-    with opening.open_fleet() as fleet, ExitStack() as processes:
+    with opening.open_fleet() as fleet:
         most = fleet.settings.max_spec_bytes
         if line.dry_run:
             return _preview(line, read_specs(source, common, local, most, stages), how, most, local)
         given = read_input(source, common, local, most)
         if given is None:
             return exits.USAGE
-        # Before anything connects or starts a thread: they are forked.
-        encoders = given.new_encoders(fleet, how.encoding)
-        specs = check_input(given, most, stages, encoders and processes.enter_context(encoders))
-        if not specs:
-            return exits.USAGE
-        upload_files(local, fleet, stages)
-        return submit_specs(fleet, specs, how, stages, is_waited=line.wait, out=line.out, is_json=line.is_json)
+        # Before anything connects or starts a thread: they are forked. And by `with` itself: Ctrl-C
+        # inside `ExitStack.enter_context` would leave processes that nobody ends.
+        with given.new_encoders(fleet, how.encoding) or nullcontext() as encoders:
+            specs = check_input(given, most, stages, encoders)
+            if not specs:
+                return exits.USAGE
+            upload_files(local, fleet, stages)
+            return submit_specs(fleet, specs, how, stages, is_waited=line.wait, out=line.out, is_json=line.is_json)
 
 
 def _preview(

@@ -233,6 +233,18 @@ def test_ctrl_c_while_the_processes_start_leaves_none(url: str, tmp_path: Path) 
     assert (ended.code, ended.forked, ended.left) == (130, 3, 0), ended.stderr
 
 
+def test_ctrl_c_once_the_processes_are_there_leaves_none(url: str, tmp_path: Path) -> None:
+    """The signal comes before the first line that is run once the ``with`` has started them."""
+    change = (
+        "def interrupt(frame, event, arg):\n    file = os.path.basename(frame.f_code.co_filename)\n"
+        "    if len(forks) == 3 and event == 'line' and file in ('submit_command.py', 'contextlib.py'):\n"
+        "        sys.settrace(None)\n        os.kill(parent, signal.SIGINT)\n    return interrupt\n"
+        "sys.settrace(interrupt)\n"
+    )
+    ended = submit(url, [write_jobs(tmp_path), "--batch", "b"], change)
+    assert (ended.code, ended.forked, ended.left) == (130, 3, 0), ended.stderr
+
+
 @pytest.mark.parametrize("change", [SLOW, SLOW_ENCODE])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_outlives_its_parent(url: str, tmp_path: Path, change: str, number: signal.Signals) -> None:
