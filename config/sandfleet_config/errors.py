@@ -21,9 +21,13 @@ class: no class moves away from here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sandfleet_config.codes import CODES, Category, ErrorCode
-from sandfleet_config.outcome import Outcome, SandboxResult
 from sandfleet_config.sandbox_error import SandboxError as SandboxError  # noqa: PLC0414  users import it from here
+
+if TYPE_CHECKING:
+    from sandfleet_config.outcome import Outcome, SandboxResult
 
 
 class ProgramError(SandboxError):
@@ -264,9 +268,7 @@ ERROR_CLASSES: dict[ErrorCode, type[SandboxError]] = {
     code: globals()[facts.exception] for code, facts in CODES.items() if facts.exception
 }
 """The exception class of each code; ``OK`` has none."""
-_CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
-    cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)
-}
+_CATEGORY_CLASSES = {cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)}
 
 
 def error_class(code: ErrorCode) -> type[SandboxError]:
@@ -289,11 +291,9 @@ def to_result(outcome: Outcome) -> SandboxResult:
     Raises:
         SandboxError: the class of the code; it carries the whole outcome.
     """
+    from sandfleet_config.outcome import SandboxResult
+
     if outcome.code.is_own_end and outcome.exit_code is not None:
-        return SandboxResult(
-            exit_code=outcome.exit_code,
-            stdout=outcome.stdout.text,
-            stderr=outcome.stderr.text,
-            duration=outcome.duration or 0.0,
-        )
+        out, err = outcome.stdout.text, outcome.stderr.text
+        return SandboxResult(exit_code=outcome.exit_code, stdout=out, stderr=err, duration=outcome.duration or 0.0)
     raise new_error(outcome) or InternalError.of("an outcome OK came without an exit code", outcome.to_json())

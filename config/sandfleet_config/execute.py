@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sandfleet_config.fields import Bytes, ContractModel, Seconds
-from sandfleet_config.outcome import Outcome, Record
+from sandfleet_config.outcome import Outcome
+from sandfleet_config.record import Record
 
 Profile = Literal["dev", "standard", "hardened"]
 

@@ -8,25 +8,15 @@ from datetime import datetime
 from importlib import import_module
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.derived_fields import find_category, find_retryable, find_start
 from sandfleet_config.new_codes import replace_new_codes
 from sandfleet_config.payload import encode_payload
+from sandfleet_config.record import Record
 from sandfleet_config.terminal import cut_to_end, safe_text
-
-
-class Record(BaseModel):
-    """A value that the fleet reports.
-
-    It is frozen, and ignores unknown fields: an older reader reads newer workers.
-    """
-
-    # A spec refuses unknown fields, since the job would run without them.
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
 
 PART: Final = ConfigDict(extra="ignore")
 """Config of an outcome's parts. They are slotted dataclasses: models took most of its memory."""

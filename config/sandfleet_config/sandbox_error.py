@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from sandfleet_config.codes import CODES, Category, ErrorCode, read_code
-from sandfleet_config.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from sandfleet_config.outcome import Outcome
 
 
 class SandboxError(Exception):
@@ -79,6 +80,8 @@ class SandboxError(Exception):
 
         It has the output, exit code and signal up to the end, however the job ended.
         """
+        from sandfleet_config.outcome import Outcome  # a producer that submits needs none
+
         raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
         return None if raw is None else Outcome.read(raw)
 

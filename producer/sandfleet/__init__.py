@@ -60,7 +60,8 @@ if TYPE_CHECKING:
 
     from sandfleet.batch import Batch
     from sandfleet.channel.batch_control import LimitsState
-    from sandfleet.channel.records import BatchCounts, BatchState, CancelState, DeadLetter, JobRecord
+    from sandfleet.channel.dead_letter import DeadLetter
+    from sandfleet.channel.records import BatchCounts, BatchState, CancelState, JobRecord
     from sandfleet.channel.waker import CancelSignal
     from sandfleet.collect.batch_output import BatchOutput
     from sandfleet.collect.chunks import OutputChunk
@@ -232,7 +233,8 @@ _NAMES: Final = {
     "sandfleet_config.spec": "OutputSpec Payload ResourceSpec SandboxSpec SecuritySpec",
     "sandfleet.batch": "Batch",
     "sandfleet.channel.batch_control": "LimitsState",
-    "sandfleet.channel.records": "BatchCounts BatchState CancelState DeadLetter JobRecord",
+    "sandfleet.channel.dead_letter": "DeadLetter",
+    "sandfleet.channel.records": "BatchCounts BatchState CancelState JobRecord",
     "sandfleet.channel.waker": "CancelSignal",
     "sandfleet.collect.batch_output": "BatchOutput",
     "sandfleet.collect.chunks": "OutputChunk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from sandfleet.channel.records import DeadLetter, RunState
+from sandfleet.channel.records import RunState
 from sandfleet.errors import FleetError, JobUnknown
 from sandfleet.job import Job
 from sandfleet.threads import in_thread
@@ -12,6 +12,7 @@ from sandfleet.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sandfleet.channel.dead_letter import DeadLetter
     from sandfleet.channel.protocol import Channel
 
 LISTED = 1000

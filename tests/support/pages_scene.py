@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from memory_fleet import MemoryFleetState, MemoryHistory
+from sandfleet.channel.dead_letter import DeadLetter
 from sandfleet.channel.fleet_state import (
     AuditEntry,
     Cordon,
@@ -23,7 +24,6 @@ from sandfleet.channel.fleet_state import (
 )
 from sandfleet.channel.job_facts import JobFacts
 from sandfleet.channel.overview import BatchEntry, EndedJob, Queued
-from sandfleet.channel.records import DeadLetter
 from sandfleet.history.questions import FailureGroup, HistoryStatus, PastAttempt, PastRun
 from sandfleet_config.codes import ErrorCode, read_code
 from sandfleet_config.outcome import Attempt

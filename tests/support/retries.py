@@ -16,7 +16,7 @@ from sandfleet.channel.records import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sandfleet.channel.records import DeadLetter
+    from sandfleet.channel.dead_letter import DeadLetter
 
 MAX_RUNS = 4
 """A job that has had so many is left alone, so that all come to rest."""

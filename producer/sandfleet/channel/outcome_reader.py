@@ -8,7 +8,6 @@ from sandfleet_config.queues import result_key, run_key
 
 from sandfleet.channel.pipelined import PipelinedCall
 from sandfleet.channel.record_reader import parse_record, read_record_fields
-from sandfleet.channel.stored_result import parse_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,6 +47,8 @@ class OutcomeReader:
     def _parse(
         self, job_ids: Sequence[str], found: Sequence[bytes | None]
     ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        from sandfleet.channel.stored_result import parse_outcome  # after the submit: while the job runs
+
         read_record = self._read_record
         for start in range(0, len(job_ids), PARSED_AT_ONCE):
             part = slice(start, start + PARSED_AT_ONCE)
@@ -64,6 +65,8 @@ class OutcomeReader:
         with self._connections.guard():
             client: Any = self._connections.redis
             raw: bytes | None = client.get(run_key(job_id, run))
+        from sandfleet.channel.stored_result import parse_outcome
+
         return None if raw is None else parse_outcome(raw, job_id, self._read_record)
 
     def _read_record(self, job_id: str) -> JobRecord | None:

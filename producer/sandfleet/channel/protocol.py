@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel.batch_control import BatchControl
+    from sandfleet.channel.dead_letter import DeadLetter
     from sandfleet.channel.fleet_state import FleetState
     from sandfleet.channel.job_arguments import PackedJobs, SentJob
     from sandfleet.channel.live import LiveOutputs
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sandfleet.channel.records import (
         BatchState,
         CancelState,
-        DeadLetter,
         EncodedJob,
         ExpiryCheck,
         JobRecord,

@@ -1,4 +1,4 @@
-"""Values that cross the channel: encoded jobs, answers about jobs and batches, dead letters."""
+"""Values that cross the channel: encoded jobs, answers about jobs and batches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 from pydantic import Field
-from sandfleet_config.codes import ErrorCode
-from sandfleet_config.outcome import Attempt, Record
+from sandfleet_config.record import Record
 from sandfleet_config.spec import SandboxSpec
 
 encode_json: Final = msgspec.json.Encoder(enc_hook=str.__str__).encode
@@ -153,24 +152,6 @@ class RunState(StrEnum):
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
     UNKNOWN = "unknown"
-
-
-class DeadLetter(Record):
-    """One dead letter, without env, stdin and output; `at` is unix time.
-
-    `garbage` are the escaped bytes of a message that is no job.
-    """
-
-    job_id: str
-    code: ErrorCode | None = None
-    reason: str = ""
-    at: float = 0.0
-    queue: str = ""
-    batch: str | None = None
-    line: str = ""
-    attempts: tuple[Attempt, ...] = ()
-    garbage: str = ""
-    run: int = 1
 
 
 class EncodedJob(msgspec.Struct, frozen=True, gc=False):

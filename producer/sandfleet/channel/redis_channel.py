@@ -15,7 +15,6 @@ from sandfleet_config.scripts import DEAD_TTL_SECONDS, stored_result
 from sandfleet.channel.batch_control import RedisBatchControl
 from sandfleet.channel.capacity import Capacity
 from sandfleet.channel.connection import Connections
-from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
 from sandfleet.channel.notices import Notices
 from sandfleet.channel.outcome_reader import OutcomeReader
 from sandfleet.channel.overview import ImageChoice, NextRun
@@ -23,9 +22,7 @@ from sandfleet.channel.publisher import Publisher
 from sandfleet.channel.record_reader import END_FIELDS, parse_record, read_record_fields
 from sandfleet.channel.records import CancelState, ExpiryCheck, JobRecord
 from sandfleet.channel.redis_batches import RedisBatches
-from sandfleet.channel.redis_fleet_state import RedisFleetState
 from sandfleet.channel.redis_live import RedisLive
-from sandfleet.channel.redis_overview import RedisOverview
 from sandfleet.errors import FleetUnavailable
 from sandfleet.files.objects import Objects
 
@@ -35,8 +32,11 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
 
+    from sandfleet.channel.dead_letter import DeadLetter
     from sandfleet.channel.protocol import BatchWatch, JobWatch, PackedPublisher
-    from sandfleet.channel.records import DeadLetter, EncodedJob, RunState, Submitted
+    from sandfleet.channel.records import EncodedJob, RunState, Submitted
+    from sandfleet.channel.redis_fleet_state import RedisFleetState
+    from sandfleet.channel.redis_overview import RedisOverview
     from sandfleet.channel.waker import Waker
 
 MILLI: Final = 1000
@@ -69,13 +69,33 @@ class RedisChannel(RedisBatches):
         self.control = RedisBatchControl(self._connections)
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
-        self.overview = RedisOverview(self._connections, self._keep_inputs)
-        self.fleet_state = RedisFleetState(self._connections, settings.queue)
         self._notices = Notices(self._connections)
         self.live = RedisLive(self._connections, self._notices)
+        self._overview: RedisOverview | None = None
+        self._fleet_state: RedisFleetState | None = None
         self._objects: _OpenObjects | None = None
         self._largest_budget: int | None = None
         self._budget_read = float("-inf")
+
+    # Most commands need neither of these: their imports would slow the start of `sandfleet run`.
+
+    @property
+    def overview(self) -> RedisOverview:
+        """Batches and jobs, by pages."""
+        if self._overview is None:
+            from sandfleet.channel.redis_overview import RedisOverview
+
+            self._overview = RedisOverview(self._connections, self._keep_inputs)
+        return self._overview
+
+    @property
+    def fleet_state(self) -> RedisFleetState:
+        """Workers, queues, and what operators did."""
+        if self._fleet_state is None:
+            from sandfleet.channel.redis_fleet_state import RedisFleetState
+
+            self._fleet_state = RedisFleetState(self._connections, self.settings.queue)
+        return self._fleet_state
 
     @property
     def objects(self) -> Objects:
@@ -183,6 +203,8 @@ class RedisChannel(RedisBatches):
         """End jobs that are queued; return those that still were."""
         if not job_ids:
             return set()
+        from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
+
         found = read_record_fields(self._connections, job_ids, END_FIELDS)
         with self._connections.guard():
             pipe = self._connections.new_pipe()

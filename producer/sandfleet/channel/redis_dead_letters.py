@@ -8,9 +8,9 @@ from sandfleet_config.codes import ErrorCode, read_code
 from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script
 
+from sandfleet.channel.dead_letter import DeadLetter
 from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.message import read_request
-from sandfleet.channel.records import DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 from pydantic import Field, TypeAdapter, ValidationError
 from sandfleet_config.codes import ErrorCode, read_code
 from sandfleet_config.messages import CANCELLED
-from sandfleet_config.outcome import Outcome, Record
+from sandfleet_config.outcome import Outcome
+from sandfleet_config.record import Record
 
 from sandfleet.channel.decoder import decode_outcome
 

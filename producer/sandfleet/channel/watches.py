@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from sandfleet_config.live import live_key
 from sandfleet_config.queues import ends_key, result_key
 
-from sandfleet.channel.decoder import decode_outcome
 from sandfleet.channel.ended_reader import parse_entries
 from sandfleet.channel.live import BEGIN, LiveEntries, parse_live_answer
 from sandfleet.channel.records import NewEntries
@@ -132,6 +131,8 @@ class JobWatch(_Watch):
 
 def _read_notice(job_id: str, raw: bytes) -> Outcome | None:
     """Return the outcome that a notice tells; None of one that is not the usual one."""
+    from sandfleet.channel.decoder import decode_outcome
+
     outcome = decode_outcome(raw) if raw and RANDOM_ID.fullmatch(job_id) else None
     return outcome if outcome is not None and outcome.job_id == job_id else None
 

@@ -20,7 +20,7 @@ from sandfleet.fleet import Fleet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet.channel.records import DeadLetter
+    from sandfleet.channel.dead_letter import DeadLetter
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Look at dead letters, queue them again, drop them."

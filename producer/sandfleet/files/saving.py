@@ -19,13 +19,13 @@ import unicodedata
 from functools import partial
 from typing import IO, TYPE_CHECKING, Final
 
-from sandfleet_config.outcome import Artifact
-
 from sandfleet.errors import FileMissing, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
+
+    from sandfleet_config.outcome import Artifact
 
     from sandfleet.files.objects import Objects
     from sandfleet.files.parallel import Check
@@ -98,6 +98,8 @@ def save_bytes(data: bytes, folder: Path, path: str, *, overwrite: bool = False)
         NotSaved: a link or a folder is in its way, or another file is there.
         OSError: the file cannot be written.
     """
+    from sandfleet_config.outcome import Artifact
+
     as_artifact = Artifact(path, len(data), hashlib.sha256(data).hexdigest(), "0644")
 
     def write(file: IO[bytes]) -> None:

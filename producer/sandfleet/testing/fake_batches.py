@@ -13,7 +13,7 @@ from sandfleet.testing.fake_webhooks import FakeWebhooks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sandfleet.channel.records import DeadLetter
+    from sandfleet.channel.dead_letter import DeadLetter
     from sandfleet.testing.fake_control import FakeControl
     from sandfleet.testing.fake_job import FakeJob
 

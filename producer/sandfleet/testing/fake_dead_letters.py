@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 
-from sandfleet.channel.records import DeadLetter
+from sandfleet.channel.dead_letter import DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from sandfleet_web.pages.handler import Page, PageHandler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandfleet.channel.records import DeadLetter
+    from sandfleet.channel.dead_letter import DeadLetter
     from sandfleet.history.questions import FailureGroup
 
     from sandfleet_web.pages.site import Site

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import ERROR_CLASSES, HostResources
-from sandfleet_config.outcome import LimitState, Record
+from sandfleet_config.outcome import LimitState
+from sandfleet_config.record import Record
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.ending import Ending
