@@ -27,7 +27,7 @@ from sandfleet_config.codes import CODES, Category, ErrorCode
 from sandfleet_config.sandbox_error import SandboxError as SandboxError  # noqa: PLC0414  users import it from here
 
 if TYPE_CHECKING:
-    from sandfleet_config.outcome import Outcome, SandboxResult
+    from sandfleet_config.outcome import Outcome
 
 
 class ProgramError(SandboxError):
@@ -268,7 +268,9 @@ ERROR_CLASSES: dict[ErrorCode, type[SandboxError]] = {
     code: globals()[facts.exception] for code, facts in CODES.items() if facts.exception
 }
 """The exception class of each code; ``OK`` has none."""
-_CATEGORY_CLASSES = {cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)}
+_CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
+    cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)
+}
 
 
 def error_class(code: ErrorCode) -> type[SandboxError]:
@@ -281,19 +283,3 @@ def new_error(outcome: Outcome) -> SandboxError | None:
     if outcome.is_ok:
         return None
     return error_class(outcome.code).of(outcome.message, outcome.to_json(), outcome.faults, code=outcome.code)
-
-
-def to_result(outcome: Outcome) -> SandboxResult:
-    """Return the seed's result if the program exited by itself, with any number.
-
-    Otherwise raise the code's exception.
-
-    Raises:
-        SandboxError: the class of the code; it carries the whole outcome.
-    """
-    from sandfleet_config.outcome import SandboxResult
-
-    if outcome.code.is_own_end and outcome.exit_code is not None:
-        out, err = outcome.stdout.text, outcome.stderr.text
-        return SandboxResult(exit_code=outcome.exit_code, stdout=out, stderr=err, duration=outcome.duration or 0.0)
-    raise new_error(outcome) or InternalError.of("an outcome OK came without an exit code", outcome.to_json())

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import to_result
+from sandfleet_config.seed_result import to_result
 
 from sandfleet.channel.records import CancelState
 from sandfleet.collect.live_stream import LiveStream

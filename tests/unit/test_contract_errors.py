@@ -7,8 +7,9 @@ import pytest
 import sandfleet
 from rows import each_row
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import ERROR_CLASSES, SandboxError, new_error, to_result
+from sandfleet_config.errors import ERROR_CLASSES, SandboxError, new_error
 from sandfleet_config.outcome import Outcome, StreamOutput
+from sandfleet_config.seed_result import to_result
 
 GOLDEN = Path(__file__).parent / "golden" / "error_codes.json"
 

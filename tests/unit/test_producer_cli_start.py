@@ -68,9 +68,27 @@ def test_a_job_without_files_imports_neither_tables_nor_stores() -> None:
         "boto3",
     )
     unused += ("sandfleet.channel.redis_overview", "sandfleet.channel.fleet_state")
-    unused += ("sandfleet_config.outcome",)  # read once the job is queued: the import takes no time of it
+    unused += ("sandfleet_config.outcome",)  # imported after the submit, so it does not delay the job
     unused += ("sandfleet.languages.program", "sandfleet.overview.job_view", "sandfleet.cli.submit_command")
     assert [name for name in unused if name in modules] == []
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--", "true"], ["run", "--live", "--", "true"], ["submit", "--array", "0-9", "--", "true"]]
+)
+def test_the_garbage_collector_does_not_run_before_a_command_connects(words: list[str]) -> None:
+    code = f"""
+import gc, os, socket, sys
+sys.argv = ['sandfleet', *{words!r}]
+from sandfleet.cli import main
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(info))
+socket.socket.connect = lambda *_: os._exit(print('RUNS', len(runs), flush=True) or 0)
+main()
+"""
+    env = {**os.environ, "SANDFLEET_REDIS_URL": "unix:///no/such"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "RUNS 0\n"
 
 
 def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.queues import result_key, run_key
@@ -35,6 +36,8 @@ class OutcomeReader:
 
     def read_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
         """Read chunk by chunk; parse one while Redis looks up the next."""
+        # Not before: a submit needs no outcomes. And not within the guard, for which an OSError is Redis's.
+        import_module("sandfleet.channel.stored_result")
         last: tuple[Sequence[str], list[bytes | None]] = ((), [])
         for job_ids in chunks:
             call = PipelinedCall(self._connections.redis, "MGET", *map(result_key, job_ids))
@@ -47,7 +50,7 @@ class OutcomeReader:
     def _parse(
         self, job_ids: Sequence[str], found: Sequence[bytes | None]
     ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
-        from sandfleet.channel.stored_result import parse_outcome  # after the submit: while the job runs
+        from sandfleet.channel.stored_result import parse_outcome
 
         read_record = self._read_record
         for start in range(0, len(job_ids), PARSED_AT_ONCE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.queues import KEY_PREFIX, batch_key
@@ -10,13 +9,13 @@ from sandfleet_config.scripts import read_script
 
 from sandfleet.channel.ended_reader import EndedReader
 from sandfleet.channel.records import BatchState, parse_codes
+from sandfleet.channel.redis_dead_letters import RedisDeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sandfleet.channel.connection import Connections
     from sandfleet.channel.records import NewEntries
-    from sandfleet.channel.redis_dead_letters import RedisDeadLetters
 
 FORGOTTEN_AT_ONCE: Final = 500
 
@@ -27,12 +26,7 @@ class RedisBatches:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._ended = EndedReader(connections)
-
-    @cached_property
-    def _dead_letters(self) -> RedisDeadLetters:
-        from sandfleet.channel.redis_dead_letters import RedisDeadLetters
-
-        return RedisDeadLetters(self._connections)
+        self._dead_letters = RedisDeadLetters(connections)
 
     def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
         """Read counts and stream entries in one step."""

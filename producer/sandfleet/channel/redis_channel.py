@@ -77,11 +77,9 @@ class RedisChannel(RedisBatches):
         self._largest_budget: int | None = None
         self._budget_read = float("-inf")
 
-    # Most commands need neither of these: their imports would slow the start of `sandfleet run`.
-
     @property
     def overview(self) -> RedisOverview:
-        """Batches and jobs, by pages."""
+        """Batches and jobs, by pages; imported at its first use, since most commands need it not."""
         if self._overview is None:
             from sandfleet.channel.redis_overview import RedisOverview
 
@@ -90,7 +88,7 @@ class RedisChannel(RedisBatches):
 
     @property
     def fleet_state(self) -> RedisFleetState:
-        """Workers, queues, and what operators did."""
+        """Workers, queues, and what operators did; imported likewise."""
         if self._fleet_state is None:
             from sandfleet.channel.redis_fleet_state import RedisFleetState
 

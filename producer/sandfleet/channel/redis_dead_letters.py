@@ -8,14 +8,13 @@ from sandfleet_config.codes import ErrorCode, read_code
 from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script
 
-from sandfleet.channel.dead_letter import DeadLetter
-from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.message import read_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from sandfleet.channel.connection import Connections
+    from sandfleet.channel.dead_letter import DeadLetter
 
 DEAD: Final = f"{KEY_PREFIX}dead"
 MILLI: Final = 1000
@@ -106,6 +105,9 @@ class RedisDeadLetters:
 
 def parse_dead_letter(job_id: str, fields: Mapping[bytes, bytes], *, shows_whole: bool = False) -> DeadLetter:
     """Return what people may see of a dead letter: not its message, unless that is no job."""
+    from sandfleet.channel.dead_letter import DeadLetter
+    from sandfleet.channel.ended_in_queue import parse_attempts
+
     message = fields.get(b"message", b"")
     request = read_request(message)
     return DeadLetter(

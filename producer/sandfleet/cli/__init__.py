@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import sys
 
+from sandfleet_config.collector import pause_collector, skip_last_collection
 from sandfleet_config.telemetry import skip_redis_telemetry
 
-COLLECTED_OBJECTS = 100_000
-"""New objects between two garbage collections: imports make up to 70,000, and none is garbage."""
+COLLECTED_OBJECTS = 50_000
+"""New objects between two garbage collections."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv is not None:
         return _run(words)
+    pause_collector()  # until the fleet is open: none of 100,000 new objects is garbage before
     gc.set_threshold(COLLECTED_OBJECTS)
     skip_redis_telemetry()
     try:
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         # The process ends. Python would look for garbage in all that was imported, several times:
         # an eighth of the CPU of `run`. Files are closed and exit handlers are called all the same.
-        gc.freeze()
+        skip_last_collection()
 
 
 def _run(words: list[str]) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandfleet_config.collector import resume_collector
+
 if TYPE_CHECKING:
     from sandfleet.fleet import Fleet
 
@@ -19,4 +21,6 @@ def open_fleet() -> Fleet:
     """
     from sandfleet.fleet import Fleet
 
-    return Fleet()
+    fleet = Fleet()
+    resume_collector()
+    return fleet

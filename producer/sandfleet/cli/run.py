@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ def run_job(
         note("no command was given: the image's own one runs")
     try:
         with sigterm_raises(), note_wait(fleet, job.id):
+            import_module("sandfleet.channel.stored_result")  # needed at the end: 20 ms while the job runs
             outcome = follow_job(job) if is_live else job.outcome()
     except KeyboardInterrupt:
         return _cancel(job, INTERRUPTED)

@@ -7,7 +7,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sandfleet_config.errors import Cancelled, SandboxTimeout, to_result
+from sandfleet_config.errors import Cancelled, SandboxTimeout
+from sandfleet_config.seed_result import to_result
 
 from sandfleet.errors import FleetError, ResultTimeout
 from sandfleet.execute.interfaces import RunResult

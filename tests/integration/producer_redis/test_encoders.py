@@ -236,9 +236,10 @@ def test_ctrl_c_while_the_processes_start_leaves_none(url: str, tmp_path: Path) 
 def test_ctrl_c_once_the_processes_are_there_leaves_none(url: str, tmp_path: Path) -> None:
     """The signal comes before the first line that is run once the ``with`` has started them."""
     change = (
-        "def interrupt(frame, event, arg):\n    file = os.path.basename(frame.f_code.co_filename)\n"
-        "    if len(forks) == 3 and event == 'line' and file in ('submit_command.py', 'contextlib.py'):\n"
-        "        sys.settrace(None)\n        os.kill(parent, signal.SIGINT)\n    return interrupt\n"
+        "def interrupt(frame, event, arg):\n    if len(forks) == 3 and event == 'line':\n"
+        "        sys.settrace(None)\n        os.kill(parent, signal.SIGINT)\n"
+        "    file = os.path.basename(frame.f_code.co_filename)\n"
+        "    return interrupt if file in ('submit_command.py', 'contextlib.py') else None\n"
         "sys.settrace(interrupt)\n"
     )
     ended = submit(url, [write_jobs(tmp_path), "--batch", "b"], change)

@@ -17,7 +17,8 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from sandfleet_config.environment import check_environment
-from sandfleet_config.errors import SandboxError, to_result
+from sandfleet_config.errors import SandboxError
+from sandfleet_config.seed_result import to_result
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 
