@@ -22,8 +22,9 @@ def play(spec: SandboxSpec) -> SandboxResult | None:
 
 
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
+def fleet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFleet:
     fleet = FakeFleet(play)
+    monkeypatch.setenv("SANDFLEET_WEB__HISTORY__FILE", str(tmp_path / "none.db"))  # not that of this machine
     for module in ("batch", "dead"):
         monkeypatch.setattr(f"sandfleet.cli.{module}.Fleet", lambda: fleet)
     monkeypatch.setattr("sandfleet.cli.opening.open_fleet", lambda: fleet)

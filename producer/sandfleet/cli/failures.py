@@ -5,6 +5,7 @@ from __future__ import annotations
 from sandfleet_config.errors import RequestError, SandboxError
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.store.protocol import StoreError
+from sandfleet_config.terminal import safe_text
 
 from sandfleet.cli import exits
 from sandfleet.cli.show import note
@@ -25,6 +26,8 @@ def find_exit(error: Exception, usage: int) -> int:
     """
     if isinstance(error, OSError) and not isinstance(error, FleetError) and error.filename is not None:
         note(f"{error.filename}: {error.strerror}")
+    elif isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        note(f"not valid UTF-8: {safe_text(error.object[error.start : error.end])}")
     else:
         note(str(error))
     if isinstance(error, (RequestError, ActionRefused)):  # what was typed, or what it names, cannot be

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def show_past(job_id: str, run: int | None, *, is_json: bool) -> bool:
     """Print a run of a job, by default the newest; return whether the history knows it."""
+    if not job_id.isprintable():  # no job has such an id, and SQLite takes no bytes that are not UTF-8
+        return False
     try:
         runs = find_history().runs_of(job_id)
     except HistoryUnavailable:

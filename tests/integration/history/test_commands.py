@@ -254,3 +254,15 @@ def test_the_list_is_printed_again_with_w(past: Past, capsys: Capture, monkeypat
     printed: Any = run(capsys, "jobs", "-w", "-o", "jsonl")
     assert len(printed[1].splitlines()) == 3
     assert pauses == [2.0] * 3
+
+
+def test_bytes_that_are_no_utf8_are_told_as_such(past: Past, capsys: Capture) -> None:
+    past.end([SPEC])
+    past.write_all()
+    half = "\udcff\udcfe"  # as Python reads $'\xff\xfe' from argv
+    for words in (["jobs", "--batch", half], ["jobs", "--label", f"a={half}"], ["failures", "--image", half]):
+        status, _, err = run(capsys, *words)
+        assert (status, err) == (2, "sandfleet: not valid UTF-8: \\udcff\\udcfe\n")
+    status, _, err = run(capsys, "show", half)
+    assert status == 1
+    assert err.startswith("sandfleet: there is no job")
