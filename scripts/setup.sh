@@ -372,6 +372,6 @@ install_system
 make_environment
 .venv/bin/python worker/hatch_build.py # compiles the job's init if its source is newer than it
 # Bytecode, as pip makes it of wheels: where PYTHONDONTWRITEBYTECODE is set, each command would compile
-# 140 modules anew (140 ms). A file that cannot be compiled is told by those who import it.
+# 140 modules anew (100 ms). A file that cannot be compiled is told by those who import it.
 .venv/bin/python -m compileall -qq config/sandfleet_config producer/sandfleet worker/sandfleet_worker \
     web/sandfleet_web || true
