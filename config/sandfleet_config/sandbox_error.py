@@ -80,7 +80,7 @@ class SandboxError(Exception):
 
         It has the output, exit code and signal up to the end, however the job ended.
         """
-        from sandfleet_config.outcome import Outcome  # a producer that submits needs none
+        from sandfleet_config.outcome import Outcome  # a submit would pay 20 ms for it
 
         raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
         return None if raw is None else Outcome.read(raw)

@@ -74,21 +74,29 @@ def test_a_job_without_files_imports_neither_tables_nor_stores() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["run", "--", "true"], ["run", "--live", "--", "true"], ["submit", "--array", "0-9", "--", "true"]]
+    "words",
+    [
+        ["run", "--", "true"],
+        ["run", "--live", "--", "true"],
+        ["submit", "--array", "0-9", "--", "true"],
+        ["batch", "list"],
+        ["batch", "results", "b", "-o", "-"],
+    ],
 )
-def test_the_garbage_collector_does_not_run_before_a_command_connects(words: list[str]) -> None:
+def test_the_garbage_collector_is_on_and_does_not_run_before_a_command_connects(words: list[str]) -> None:
     code = f"""
 import gc, os, socket, sys
 sys.argv = ['sandfleet', *{words!r}]
 from sandfleet.cli import main
 runs = []
 gc.callbacks.append(lambda phase, info: runs.append(info))
-socket.socket.connect = lambda *_: os._exit(print('RUNS', len(runs), flush=True) or 0)
+socket.socket.connect = lambda *_: os._exit(print(gc.isenabled(), len(runs), flush=True) or 0)
 main()
 """
     env = {**os.environ, "SANDFLEET_REDIS_URL": "unix:///no/such"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "RUNS 0\n"
+    is_paused = words[0] == "submit"  # while it checks and queues, and no longer
+    assert done.stdout == f"{not is_paused} 0\n"
 
 
 def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:

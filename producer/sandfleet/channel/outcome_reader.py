@@ -36,7 +36,8 @@ class OutcomeReader:
 
     def read_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
         """Read chunk by chunk; parse one while Redis looks up the next."""
-        # Not before: a submit needs no outcomes. And not within the guard, for which an OSError is Redis's.
+        # Not at the top of the module: a submit needs no outcomes. Not within the guard: it would tell
+        # an OSError of the import as one of Redis.
         import_module("sandfleet.channel.stored_result")
         last: tuple[Sequence[str], list[bytes | None]] = ((), [])
         for job_ids in chunks:

@@ -79,7 +79,7 @@ class RedisChannel(RedisBatches):
 
     @property
     def overview(self) -> RedisOverview:
-        """Batches and jobs, by pages; imported at its first use, since most commands need it not."""
+        """Batches and jobs, by pages; imported at its first use: most commands do not need it."""
         if self._overview is None:
             from sandfleet.channel.redis_overview import RedisOverview
 
@@ -88,7 +88,7 @@ class RedisChannel(RedisBatches):
 
     @property
     def fleet_state(self) -> RedisFleetState:
-        """Workers, queues, and what operators did; imported likewise."""
+        """Workers, queues, and what operators did; imported at its first use, too."""
         if self._fleet_state is None:
             from sandfleet.channel.redis_fleet_state import RedisFleetState
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandfleet_config.collector import resume_collector
-
 if TYPE_CHECKING:
     from sandfleet.fleet import Fleet
 
@@ -21,6 +19,4 @@ def open_fleet() -> Fleet:
     """
     from sandfleet.fleet import Fleet
 
-    fleet = Fleet()
-    resume_collector()
-    return fleet
+    return Fleet()

@@ -207,8 +207,8 @@ def _submit(line: SubmitLine, source: Source, common: Common, how: SubmitOptions
         given = read_input(source, common, local, most)
         if given is None:
             return exits.USAGE
-        # Before anything connects or starts a thread: they are forked. In a plain `with`: Ctrl-C in
-        # `ExitStack.enter_context`, after the start and before the note of it, would leave them.
+        # Before anything connects or starts a thread: they are forked. In a plain `with`: Ctrl-C within
+        # `ExitStack.enter_context`, after their start and before their registration, would leave them.
         with given.new_encoders(fleet, how.encoding) or nullcontext() as encoders:
             specs = check_input(given, most, stages, encoders)
             if not specs:
